@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -210,7 +210,7 @@ def streams(
                 )
             )
             begun, waited, done = perf_counter(), 0.0, 0
-            coming = iter(share)
+            coming = stack.enter_context(closing(iter(share)))  # ends its threads and processes
             while True:
                 asked = perf_counter()
                 read = next(coming, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -253,7 +253,7 @@ class Batches:
             self._peeked = self._checked(images, labels, index)
         return self._peeked
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch]:
         self.skipped = count = 0
         for asked, (images, labels, index) in self.source.read(self.part):
             self.skipped += asked - len(index)
