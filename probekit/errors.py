@@ -197,7 +197,7 @@ def keep_notes(function: Callable[P, R]) -> Callable[P, R]:
             result: Any = function(*args, **kwargs)
             stored = str(result.attrs.get("notes", "")).splitlines()
         if notes := [*dict.fromkeys([*stored, *notes])]:
-            result.attrs["notes"] = "\n".join(notes)
+            result.attrs["notes"] = "\n".join(map(plain, notes))
         return result  # type: ignore[no-any-return]  # as above
 
     return run

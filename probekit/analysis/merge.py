@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +12,7 @@ import xarray as xr
 
 from probekit.analysis.compare import option_differences
 from probekit.errors import DataError, OptionError, keep_notes, warn
-from probekit.results.provenance import facts_of, model_differences, same_images
+from probekit.results.provenance import facts_of, json_text, model_differences, same_images
 from probekit.results.trees import as_tree
 
 Key = TypeVar("Key", bound=Hashable)
@@ -158,7 +157,7 @@ def _merge_root(first: xr.DataTree, second: xr.DataTree) -> xr.Dataset:
         facts["layers"] = _merge_order(layers[0], layers[1])
     facts["merged"] = [*facts.get("merged", []), more]
     notes = [line for one in (mine, other) for line in one.attrs.get("notes", "").splitlines()]
-    merged.attrs = mine.attrs | {"provenance": json.dumps(facts, ensure_ascii=False)}
+    merged.attrs = mine.attrs | {"provenance": json_text(facts)}
     return merged.assign_attrs({"notes": "\n".join(dict.fromkeys(notes))} if notes else {})
 
 

@@ -28,11 +28,13 @@ def provenance(**facts: Any) -> str:
         "numpy": np.__version__,
         "xarray": xr.__version__,
     }
-    return json.dumps(
-        {**facts, "versions": versions, "command": " ".join(map(str, sys.argv))},
-        default=str,
-        ensure_ascii=False,
-    )
+    return json_text({**facts, "versions": versions, "command": " ".join(map(str, sys.argv))})
+
+
+def json_text(facts: Mapping[str, Any]) -> str:
+    """A JSON object; characters that are not valid text, as in names of files, are escaped."""
+    text = json.dumps(facts, default=str, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def facts_of(attributes: Mapping[Any, Any]) -> dict[str, Any]:
@@ -63,7 +65,7 @@ def with_provenance(table: Table, **facts: Any) -> Table:
     stored = table.attrs.get("provenance")
     known = facts_of(table.attrs) or ({} if stored in (None, "{}") else {"stored": stored})
     copied = table.copy()
-    merged = json.dumps(json.loads(provenance(**facts)) | known, ensure_ascii=False)
+    merged = json_text(json.loads(provenance(**facts)) | known)
     copied.attrs = {**table.attrs, "provenance": merged}
     return copied
 
