@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 import warnings
 from collections.abc import Iterator
+from multiprocessing import active_children
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -344,3 +347,59 @@ def test_labels_of_only_some_samples_are_reported(network: nn.Module) -> None:
         ProbekitWarning, match="accuracy is left out: only 8 of 16 samples have a label"
     ):
         pk.analyze(network, data, metrics=["lifetime_sparsity"], batch_size=8, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("class_map", "said"),
+    [
+        ({"a": "x", "b": 1, "c": 9}, "asks for the output 9 of 3"),
+        ({"a": "x", "d": 1}, "names 'd', which the data does not have"),
+        ({0: 0, 1: 1}, "has no output for 2"),
+        ("name", "must be a mapping or 'index'"),
+    ],
+)
+def test_an_invalid_class_map_is_refused_before_the_pass(class_map: Any, said: str) -> None:
+    runs: list[int] = []
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    model = pk.ImageModel(net, input_size=(1, 2, 2), classes=("x", "y", "z"))
+    data = TensorDataset(torch.rand(30, 1, 2, 2), torch.arange(30) % 3)
+    data.classes = ["a", "b", "c"]  # type: ignore[attr-defined]  # as data sets of torchvision
+    net.register_forward_hook(lambda module, args, output: runs.append(len(output)))
+    with pytest.raises(OptionError, match=said):
+        pk.analyze(model, data, class_map=class_map, batch_size=10, progress=False)
+    assert 10 not in runs
+
+
+def test_no_threads_or_processes_remain_after_an_error(
+    network: nn.Module, labeled: tuple[Tensor, Tensor]
+) -> None:
+    class Interrupted(nn.Module):
+        passes = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.passes += 1
+            if self.passes > 8:
+                raise KeyboardInterrupt
+            return x
+
+    for workers in (0, 1):
+        model = nn.Sequential(network, Interrupted())
+        with pytest.raises(KeyboardInterrupt) as error:
+            pk.analyze(
+                model, TensorDataset(*labeled), batch_size=2, workers=workers, progress=False
+            )
+        names = [thread.name for thread in threading.enumerate()]
+        assert not [name for name in names if name.startswith("probekit")]
+        assert not active_children()
+        assert error.traceback  # which holds the frames of the pass until here
+
+
+def test_a_result_of_data_whose_name_is_not_valid_text_is_saved(
+    network: nn.Module, labeled: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    data = TensorDataset(*labeled)
+    data.name = "photos\udcff"  # type: ignore[attr-defined]  # as Python reads such names of folders
+    result = pk.analyze(network, data, progress=False)
+    for file in (tmp_path / "r.nc", tmp_path / "r.zarr"):
+        found = pk.open_result(pk.save_result(result, file))
+        assert json.loads(found.attrs["provenance"])["data"]["name"] == "photos\udcff"
