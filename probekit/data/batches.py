@@ -177,7 +177,7 @@ class Batches:
         """A hash of 64 samples or more as they are stored, whatever their size in a batch, if known."""
         index = self.indices()
         some = None if index is None else index[:: max(1, len(index) // 64)].tolist()
-        found = self.source.content_of(some) if some else None
+        found = self.source.content_of(some, stored=True) if some else None
         return None if found == self.source.fingerprint else found  # which depends on the size
 
     def _content(self) -> str:

@@ -74,6 +74,10 @@ class LabeledImages(Dataset[Any]):
         """A hash of the whole content of several samples; the fingerprint if it is such a hash."""
         return self.fingerprint
 
+    def stored_content_of(self, numbers: Iterable[int]) -> str:
+        """A hash of several samples as they are stored, whatever the size that a model takes."""
+        return self.content_of(numbers)
+
 
 class TensorImages(LabeledImages):
     """Images in memory, as uint8 (n, channels, height, width) or floats in [0, 1].
@@ -106,6 +110,11 @@ class TensorImages(LabeledImages):
         for part in (images, self.labels):
             digest.update(bytes_of(part))
         self.fingerprint = f"sha256:{digest.hexdigest()}"
+
+    def stored_content_of(self, numbers: Iterable[int]) -> str:
+        if not self.scaled:  # tensors of the user, which may already be fitted to a model
+            return self.fingerprint
+        return f"sha256:{hashlib.sha256(bytes_of(self.images[list(numbers)])).hexdigest()}"
 
     def fetch(self, numbers: list[int]) -> Fetched:
         index = torch.as_tensor(numbers)

@@ -94,8 +94,11 @@ class Source:
                 "same, without random augmentation: a list of batches, a DataLoader or a data set"
             )
 
-    def content_of(self, numbers: Sequence[int]) -> str | None:
-        """A hash of some samples that needs no decoding; None if there is none."""
+    def content_of(self, numbers: Sequence[int], *, stored: bool = False) -> str | None:
+        """A hash of some samples that needs no decoding; None if there is none.
+
+        If `stored`, it is one that does not depend on the size of the images that a model takes, if known.
+        """
         return None
 
     def _pair(self, raw: object, what: str = "a batch") -> tuple[Any, Any]:
@@ -245,7 +248,7 @@ class Indexed(Source):
             ) from error
         return self._batch(batch)
 
-    def content_of(self, numbers: Sequence[int]) -> str | None:
+    def content_of(self, numbers: Sequence[int], *, stored: bool = False) -> str | None:
         """A hash of some samples without decoding them, also inside subsets; None for other data."""
         data = self.data
         while isinstance(data, Subset):
@@ -253,7 +256,7 @@ class Indexed(Source):
             data = data.dataset
         if not isinstance(data, LabeledImages) or isinstance(data, PreparedImages) or self._collate:
             return None
-        return data.content_of(numbers)
+        return data.stored_content_of(numbers) if stored else data.content_of(numbers)
 
     def labels(self) -> Tensor | None:
         """The label of every sample, in the order of `indices`, if the data set declares them.

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from PIL import Image
 from scipy import stats
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -165,3 +166,31 @@ def test_other_images_of_a_plain_data_set_are_reported() -> None:
         pk.compare(one, same)
     with pytest.warns(ProbekitWarning, match="of different images"):
         pk.compare(one, other)
+
+
+@pytest.mark.filterwarnings("ignore:.* have fewer than 20 samples")
+def test_images_in_two_sizes_are_compared_as_they_are_stored(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for number in range(12):
+        file = tmp_path / "ab"[number % 2] / f"{number}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (24, 24, 3), np.uint8)).save(file)
+
+    def measured(data: Any, size: int, channels: int = 3) -> xr.DataTree:
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
+        model = pk.ImageModel(net.eval(), input_size=(channels, size, size))
+        return pk.analyze(model, pk.load_data(data, model), progress=False, limit=40)
+
+    small, large = measured(tmp_path, 16), measured(tmp_path, 24)
+    digits = measured("digits", 8, 1), measured("digits", 12, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pk.compare(small, large)
+        pk.compare(*digits)
+    (tmp_path / "a" / "0.png").write_bytes((tmp_path / "b" / "1.png").read_bytes())
+    for other in (measured(tmp_path, 24), measured(tmp_path, 16)):
+        with pytest.warns(ProbekitWarning, match="of different images"):
+            pk.compare(small, other)

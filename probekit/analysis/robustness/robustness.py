@@ -52,7 +52,7 @@ from probekit.models.image_model import Model, ModelOrName, borrow
 from probekit.models.inputs import one_tensor
 from probekit.models.logits import ClassMap
 from probekit.perturbations.corruptions.published import PublishedCorruptions
-from probekit.results.provenance import differences, facts_of, provenance
+from probekit.results.provenance import differences, facts_of, in_two_sizes, provenance
 from probekit.results.trees import open_result
 from probekit.runtime.settings import in_own_settings
 
@@ -303,11 +303,10 @@ def _options_of(conditions: Iterable[str]) -> dict[str, str]:
 def _samples_of(*facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What the provenance of two results says about their samples, whatever the size of the images."""
     data = [one["data"] for one in facts]
-    shapes = [one.get("image_shape") for one in data]
     names = ["name", "split", "samples", "limit"]
     if all(one.get("content") for one in data):
         names.append("content")
-    elif None not in shapes and shapes[0] == shapes[1]:
+    elif all(one.get("image_shape") for one in data) and not in_two_sizes(*data):
         names.append("first_image")
     return [
         {name: one["data"].get(name) for name in names}
@@ -346,7 +345,15 @@ def _compare_reference(
     whole = facts_of(reference.attrs)
     every = [whole, *whole.get("merged", ())]  # merged with an analysis
     about = next((one for one in every if "conditions" in one), whole)
-    others = differences(*_samples_of(about if about.get("data") else own, own))
+    theirs = about if about.get("data") else own
+    compared = _samples_of(theirs, own)
+    others = differences(*compared)
+    if not others and "content" not in compared[0] and in_two_sizes(theirs["data"], own["data"]):
+        sizes = [one["data"]["image_shape"] for one in (theirs, own)]
+        warn(
+            f"the images of the reference have the shape {sizes[0]} and these {sizes[1]}, so it cannot be "
+            "checked whether they are the same, which mCE needs"
+        )
     if others:
         warn(
             "the reference was measured on other images, which makes mCE meaningless: "

@@ -248,6 +248,17 @@ def test_a_reference_on_a_folder_is_compared_by_its_files(tmp_path: Path) -> Non
         measure(*found[2], reference=reference, **few)
 
 
+def test_a_reference_on_tensors_of_another_size_cannot_be_checked() -> None:
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3)).eval()
+    images = torch.rand(15, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    few: dict[str, Any] = {"severities": 5, "attacks": None, "table": 64}
+    reference = measure(net, (images, torch.arange(15) % 3), **few)
+    with pytest.warns(
+        ProbekitWarning, match=r"\[3, 32, 32\] and these \[3, 48, 48\], so it cannot"
+    ):
+        measure(net, (torch.rand(15, 3, 48, 48), torch.arange(15) % 3), reference=reference, **few)
+
+
 def test_a_reference_under_other_constants_is_reported(network: nn.Module, images: Any) -> None:
     other = measure(network, images, attacks=None, seed=5)
     with warnings.catch_warnings():
