@@ -13,6 +13,7 @@ from torch import Tensor
 from probekit.errors import DataError, ModelError, OptionError, warn
 from probekit.models.image_model import check_differentiable, module_of
 from probekit.models.inputs import check_pixels
+from probekit.models.state import State
 from probekit.perturbations.attacks.balls import Norm
 from probekit.perturbations.attacks.goals import Goal, Loss, Model, gradient_of, model_logits
 
@@ -27,11 +28,13 @@ def attackable(model: Model) -> Iterator[None]:
     """Puts the model in eval mode, disables parameter gradients, enables autograd; then restores it.
 
     The training flag of every submodule is restored separately, so a batch norm that was frozen inside
-    a model in training mode stays frozen. Hooks and `.grad` are not changed.
+    a model in training mode stays frozen; so is the state that the model changes when it runs. Hooks and
+    `.grad` are not changed.
     """
     module = module_of(model)
     if module is not None:
         check_differentiable(module)
+    state = None if module is None else State(module)
     training = [part for part in module.modules() if part.training] if module else []
     trained = [p for p in module.parameters() if p.requires_grad] if module else []
     try:
@@ -46,6 +49,8 @@ def attackable(model: Model) -> Iterator[None]:
             part.training = True
         for parameter in trained:
             parameter.requires_grad_(True)
+        if state is not None:
+            state.restore()
 
 
 def check_model_for_attack(

@@ -54,6 +54,30 @@ def test_model_is_restored_after_an_exception(call: int) -> None:
     assert state_of(model) == before
 
 
+class Counts(nn.Module):
+    """Counts its images in a buffer, also in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += len(x)
+        return x
+
+
+def test_state_that_the_model_changes_is_restored() -> None:
+    model = nn.Sequential(Counts(), nn.Flatten(), nn.Linear(6, 3)).eval()
+    images, labels = torch.rand(8, 1, 2, 3), torch.zeros(8, dtype=torch.int64)
+    model(images)
+    for attack in (FGSM(), PGD(steps=2)):
+        with pytest.warns(
+            ProbekitWarning, match="changes its own state when it runs, such as 'seen'"
+        ):
+            attack.run(model, images, labels, 0.1, check=False)
+        assert model[0].seen == 8
+
+
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("name", ["fgsm", "pgd", "pgd l2"])
 def test_attacks_run_when_the_caller_has_disabled_gradients(
