@@ -216,28 +216,46 @@ def layer_values(
 ) -> tuple[str, xr.DataArray]:
     """Returns a layer variable by name, or the mean over units of a unit variable.
 
-    The values are (layer), or (layer, other) if the variable has another dimension.
+    The values are (layer), or (layer, other) if the variable has another dimension. A stored mean is not
+    used for a part of the units, as after `isel(unit=...)`: it is that of all units.
     """
     numbers_of = table(result, "layer")
+    units = _units_of(result)
+    outdated = [f"{one}_mean" for one in units] if has_part_of_units(result) else []
     for found in (name, f"{name}_mean"):
-        if found in numbers_of and "layer" in numbers_of[found].dims:
+        if found in numbers_of and "layer" in numbers_of[found].dims and found not in outdated:
             values = _selected(numbers_of[found], "layer", at, most=2)
             names = [str(one) for one in numbers_of["layer"].values]
             chosen = match_layers(names, layers)
             rows = [names.index(one) for one in chosen]
             _numbers(values, name)
             return found, values.isel(layer=rows).astype(float).transpose("layer", ...)
-    if isinstance(result, xr.DataTree) and "units" in result.children:
-        units = result.children["units"].to_dataset()
-        if name in units and "unit" in units[name].dims:
-            own = unit_values(result, name, layers, at)
-            means = [np.nanmean(one) if np.isfinite(one).any() else np.nan for one in own.values]
-            attrs = dict(units[name].attrs)
-            long_name = attrs.get("long_name") or name.replace("_", " ")
-            prefix = "fraction of" if units[name].dtype.kind == "b" else "mean"
-            attrs["long_name"] = f"{prefix} {long_name}"
-            return f"{name}_mean", xr.DataArray(means, {"layer": own.layers}, "layer", name, attrs)
+    name = name.removesuffix("_mean") if name in outdated else name
+    if name in units and "unit" in units[name].dims:
+        own = unit_values(result, name, layers, at)
+        means = [np.nanmean(one) if np.isfinite(one).any() else np.nan for one in own.values]
+        attrs = dict(units[name].attrs)
+        long_name = attrs.get("long_name") or name.replace("_", " ")
+        prefix = "fraction of" if units[name].dtype.kind == "b" else "mean"
+        attrs["long_name"] = f"{prefix} {long_name}"
+        return f"{name}_mean", xr.DataArray(means, {"layer": own.layers}, "layer", name, attrs)
     raise missing_variable(name, "layer", numbers_of)
+
+
+def _units_of(result: Result) -> xr.Dataset:
+    """The table of units of a result; an empty one for a table."""
+    has_units = isinstance(result, xr.DataTree) and "units" in result.children
+    return result["units"].to_dataset() if has_units else xr.Dataset()
+
+
+def has_part_of_units(result: Result) -> bool:
+    """Whether a result lacks some of the units of its layers."""
+    units, layers = _units_of(result), table(result, "layer")
+    if "layer" not in units.coords or "n_units" not in layers:
+        return False
+    counts = Counter(np.atleast_1d(units["layer"].values).tolist())
+    columns = (np.atleast_1d(layers[name].values).tolist() for name in ("layer", "n_units"))
+    return any(counts[layer] != count for layer, count in zip(*columns, strict=True))
 
 
 def _selected(values: xr.DataArray, along: str, at: At, most: int = 1) -> xr.DataArray:

@@ -20,6 +20,7 @@ from probekit.plot.data import (
     Array,
     At,
     Results,
+    has_part_of_units,
     layer_values,
     match_layers,
     missing_variable,
@@ -222,7 +223,10 @@ def _around(
         x = np.arange(values.sizes["layer"], dtype=np.float64)
         _quartile_band(ax, result, variable, _names(values), color, x, at)
         notes.append(_BAND)
-    if interval in ("auto", "confidence") and {f"{name}_low", f"{name}_high"} <= set(measured):
+    measured_ends = {f"{name}_low", f"{name}_high"} <= set(measured) and not has_part_of_units(
+        result
+    )
+    if interval in ("auto", "confidence") and measured_ends:
         low, high = (layer_values(result, f"{name}_{x}", layers, at)[1] for x in ("low", "high"))
         ax.vlines(np.arange(len(low)), low, high, color="black", lw=1.1, zorder=3)
         notes.append("bars: confidence interval of the mean")

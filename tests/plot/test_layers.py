@@ -67,6 +67,20 @@ def test_a_unit_variable_is_averaged_by_layer(result: xr.DataTree) -> None:
     assert ax.lines[0].get_ydata() == pytest.approx([np.nanmean(values)])
 
 
+def test_a_part_of_the_units_has_its_own_mean(result: xr.DataTree) -> None:
+    part = result.isel(unit=[0, 3, 5, 17])
+    values, layers = part["units"]["selectivity"].values, part["units"]["layer"].values.tolist()
+    assert layers == ["relu"] * 3 + [layers[3]]
+    for name in ("selectivity", "selectivity_mean"):
+        ax = plot.layer_profile(part, name)
+        assert ax.lines[0].get_ydata() == pytest.approx([values[:3].mean(), values[3]])
+        assert "confidence" not in ax.get_title()
+    ax = plot.layer_profile(part, "n_units")
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), result["layers"]["n_units"].values)
+    with pytest.raises(DataError, match="no selectivity_mean_low"):
+        plot.layer_profile(part, interval="confidence")
+
+
 def test_an_additional_dimension_gives_one_line_per_value(result: xr.DataTree) -> None:
     ax = plot.layer_profile(result, "components")
     legend = ax.get_legend()
