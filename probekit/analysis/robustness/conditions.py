@@ -119,9 +119,12 @@ def published_images(
                 )
             yield images.to(batch.images), {}
 
-    options = f"published in {published.root}"
-    conditions = tuple(Condition("corruption", name, one, options) for one in severities)
-    return Perturbation(conditions, apply)
+    def condition(severity: int) -> Condition:
+        content = published.dataset(name, severity).fingerprint.removeprefix("sha256:")[:12]
+        options = f"published in {published.root}, content {content}"
+        return Condition("corruption", name, severity, options)
+
+    return Perturbation(tuple(map(condition, severities)), apply)
 
 
 def attacked(

@@ -59,6 +59,27 @@ def test_images_that_match_one_to_one_give_the_numbers_of_computed_ones(
     assert "corruption_change_participation_ratio" in found["layers"]
 
 
+def test_stored_numbers_of_other_files_are_not_used(
+    color: ImageModel, clean: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    for folder in ("files", "one", "other"):
+        (tmp_path / folder).mkdir()
+
+    def measured(store: str) -> np.ndarray:
+        published = pk.load_published(tmp_path / "files", corruptions=["fog"])
+        found = pk.robustness(color, clean, published, 4, progress=False, store=tmp_path / store)
+        return found["units"]["corruption_change_size"].values
+
+    arrays(tmp_path / "files", clean[0], ("fog",))
+    before = measured("one")
+    np.testing.assert_array_equal(measured("one"), before)
+    assert len(list((tmp_path / "one").glob("corruption-*.nc"))) == 1
+    arrays(tmp_path / "files", 255 - clean[0], ("fog",))
+    after = measured("one")
+    np.testing.assert_array_equal(after, measured("other"))
+    assert not np.allclose(after, before)
+
+
 def test_a_random_sample_of_the_data_selects_the_same_images_of_the_files(
     color: ImageModel, clean: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:
