@@ -109,7 +109,9 @@ def main() -> None:
         print(f"{folder.name}: {run.test_accuracy:.4f}, selectivity {run.selectivity_mean:.3f}")
         if not (stored := folder / "measured.json").exists():
             row = {"alpha": alpha, "seed": seed, **measured(folder, images, asked.full)}
-            stored.write_text(json.dumps(row))
+            draft = stored.with_suffix(".draft")
+            draft.write_text(json.dumps(row))
+            draft.replace(stored)  # complete or absent
     rows = [json.loads(file.read_text()) for file in sorted(asked.runs.glob("*/measured.json"))]
     pd.DataFrame(rows).to_csv(asked.runs / "networks.csv", index=False)
 

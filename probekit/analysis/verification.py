@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from probekit.capture.plan import plan
-from probekit.errors import ProbekitError, first_line
+from probekit.errors import OutputError, ProbekitError, first_line, foreign_file
+from probekit.results.files import writable
 
 COLUMNS = (
     "architecture", "parameters", "image_size", "outcome", "layers", "units", "values", "complete",
@@ -46,13 +47,16 @@ def verify_architectures(
     """
     path = Path(out)
     if not path.exists():
-        pd.DataFrame(columns=COLUMNS).to_csv(path, index=False)
-    done = set(pd.read_csv(path)["architecture"])
+        with writable(path):
+            pd.DataFrame(columns=COLUMNS).to_csv(path, index=False)
+    with foreign_file(f"{str(path)!r} is not a table of verified architectures", OutputError):
+        done = set(pd.read_csv(path)["architecture"])
     for name in names:
         if name in done:
             continue
         line = _verified(name, most_parameters)
-        pd.DataFrame([line], columns=COLUMNS).to_csv(path, mode="a", header=False, index=False)
+        with writable(path):
+            pd.DataFrame([line], columns=COLUMNS).to_csv(path, mode="a", header=False, index=False)
         gc.collect()
         yield line
 

@@ -11,7 +11,7 @@ import torch
 
 from probekit.analysis import verification
 from probekit.analysis.verification import timm_architectures, verify_architectures
-from probekit.errors import LayerError
+from probekit.errors import LayerError, OutputError
 
 timm = pytest.importorskip("timm")
 DOCS = Path(__file__).parents[2] / "docs"
@@ -81,3 +81,11 @@ def test_the_documented_numbers_are_those_of_the_table() -> None:
     assert f"| {' | '.join(f'{number:,}' for number in numbers)} |" in text
     assert f"all {len(table):,} of timm's" in text
     assert f"For {right:,} of timm's" in (DOCS.parent / "README.md").read_text()
+
+
+def test_a_file_that_cannot_be_used_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"a\.csv' cannot be written"):
+        next(verify_architectures(["test_vit"], tmp_path / "nowhere" / "a.csv"))
+    (tmp_path / "a.csv").write_text("name\nx\n")
+    with pytest.raises(OutputError, match="is not a table of verified architectures"):
+        next(verify_architectures(["test_vit"], tmp_path / "a.csv"))
