@@ -223,10 +223,8 @@ def _around(
         x = np.arange(values.sizes["layer"], dtype=np.float64)
         _quartile_band(ax, result, variable, _names(values), color, x, at)
         notes.append(_BAND)
-    measured_ends = {f"{name}_low", f"{name}_high"} <= set(measured) and not has_part_of_units(
-        result
-    )
-    if interval in ("auto", "confidence") and measured_ends:
+    ends = set() if has_part_of_units(result) else set(measured)  # those of all units
+    if interval in ("auto", "confidence") and {f"{name}_low", f"{name}_high"} <= ends:
         low, high = (layer_values(result, f"{name}_{x}", layers, at)[1] for x in ("low", "high"))
         ax.vlines(np.arange(len(low)), low, high, color="black", lw=1.1, zorder=3)
         notes.append("bars: confidence interval of the mean")
