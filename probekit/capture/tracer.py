@@ -89,9 +89,18 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
         return new_axes(Kind.LOST if lost else Kind.CONSTANT, _shape(tensor))
 
     def depends(self, tensor: Tensor) -> bool | None:
-        """Whether a tensor depends on the inputs; None if unknown, but an unknown scalar is a number."""
+        """Whether a tensor depends on the inputs; None if unknown, but an unknown scalar is a number.
+
+        An unknown parameter is one of a module that is no submodule, as in a plain list of layers.
+        """
         key = _key(tensor)
-        return None if key is None else self._depends.get(key[0], None if tensor.ndim else False)
+        if key is None:
+            return None
+        if key[0] not in self._depends and isinstance(tensor, nn.Parameter):
+            self._parameters[key[0]] = f"{len(self._parameters)}"
+            self._learned.add(key[0])
+            self._hold(tensor, False)
+        return self._depends.get(key[0], None if tensor.ndim else False)
 
     def name(self, tensor: Tensor) -> str | None:
         key = _key(tensor)

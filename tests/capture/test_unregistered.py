@@ -71,6 +71,27 @@ def test_layers_in_a_plain_list_are_recorded() -> None:
     torch.testing.assert_close(torch.from_numpy(recorded["activation"].values), expected)
 
 
+@pytest.mark.parametrize("modules", [True, False])
+def test_weights_in_a_plain_list_over_the_tokens_of_each_channel_make_units(modules: bool) -> None:
+    one, two = nn.Linear(36, 7), nn.Linear(7, 36)
+    layers = [one, two] if modules else [lambda x: x @ one.weight.T, lambda x: x @ two.weight.T]
+    norm = nn.LayerNorm(5)
+
+    def mix(x: Tensor) -> Tensor:
+        tokens = norm(x.flatten(2).transpose(1, 2)).transpose(1, 2)
+        return (x.flatten(2) + layers[1](functional.gelu(layers[0](tokens)))).view(x.shape)
+
+    net = Calls(mix).eval()
+    table = plan(net, X, verify=True)
+    assert table[["layer", "unit_axis", "units"]].values.tolist() == [["gelu", 2, 7]]
+    assert table[["unit_axis_certain", "values"]].all(axis=None)
+    with Recorder(net) as recorder, torch.no_grad():
+        net(X)
+        tokens = norm(net.conv(X).flatten(2).transpose(1, 2)).transpose(1, 2)
+        expected = functional.gelu(layers[0](tokens)).mean(1)
+    torch.testing.assert_close(recorder.activations["gelu"], expected)
+
+
 @pytest.mark.parametrize(
     ("function", "name"),
     [
