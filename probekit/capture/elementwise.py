@@ -45,13 +45,21 @@ def acts_like_activation(
 
 
 def _small(module: nn.Module, shape: tuple[int, ...]) -> bool:
-    """Whether all weights of a module are scalars or have one number per channel."""
+    """Whether all weights of a module are scalars or have one number per channel.
+
+    User-defined modules in it, such as the hard sigmoid in a hard swish, may have none.
+    """
     inside = [child for child in module.modules() if child is not module]
     return (
-        all(is_activation_function(child) or isinstance(child, _HARMLESS) for child in inside)
+        all(is_activation_function(child) or _is_harmless(child) for child in inside)
         and all(one.numel() in (1, *shape) for one in module.parameters())
         and all(one.numel() == 1 for one in module.buffers())
     )
+
+
+def _is_harmless(child: nn.Module) -> bool:
+    own = not type(child).__module__.startswith("torch.") and not child._parameters
+    return own or isinstance(child, _HARMLESS)
 
 
 def _examine(

@@ -48,6 +48,10 @@ ACTIVATIONS = {
         slopes=nn.ParameterList([nn.Parameter(torch.rand(4))]),
     ),
     "in place": Own(lambda own, x: x.mul_(x.sigmoid())),
+    "hard swish of a hard sigmoid": Own(
+        lambda own, x: x * own.gate(x),
+        gate=Own(lambda own, x: own.relu(x + 3) / 6, relu=nn.ReLU6()),
+    ),
     "sine": Own(lambda own, x: torch.sin(30 * x)),
     "leaky": Own(lambda own, x: torch.where(x > 0, x, 0.1 * x)),
 }
@@ -65,6 +69,10 @@ OTHERS = {
     "gate": Own(lambda own, x: x * x.flatten(2).mean(2).sigmoid().view(*x.shape[:2], 1, 1)),
     "weights": Own(lambda own, x: own.weight.tanh() * x, weight=nn.Parameter(torch.rand(4, 5, 5))),
     "convolution": Own(lambda own, x: own.conv(x).relu(), conv=nn.Conv2d(4, 4, 1)),
+    "scale of an activation": Own(
+        lambda own, x: own.scale(x.relu()),
+        scale=Own(lambda own, x: x * per_channel(x, own.by), by=nn.Parameter(torch.rand(4))),
+    ),
     "dropout of torch": nn.Dropout(),
     "batch norm of torch": nn.BatchNorm2d(4),
 }  # fmt: skip

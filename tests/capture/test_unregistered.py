@@ -92,6 +92,35 @@ def test_weights_in_a_plain_list_over_the_tokens_of_each_channel_make_units(modu
     torch.testing.assert_close(recorder.activations["gelu"], expected)
 
 
+class HardSigmoid(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu = nn.ReLU6(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(x + 3) / 6  # type: ignore[no-any-return]  # untyped in torch
+
+
+class HardSwish(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sigmoid = HardSigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.sigmoid(x)  # type: ignore[no-any-return]  # untyped in torch
+
+
+def test_an_activation_function_made_of_another_user_defined_one_is_one_layer() -> None:
+    net = Calls(HardSwish()).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert plan(net, X).layer.tolist() == ["function"]
+    with Recorder(net) as recorder, torch.no_grad():
+        net(X)
+        expected = functional.hardswish(net.conv(X)).mean((2, 3))
+    torch.testing.assert_close(recorder.activations["function"], expected)
+
+
 @pytest.mark.parametrize(
     ("function", "name"),
     [
