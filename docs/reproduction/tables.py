@@ -50,7 +50,7 @@ MODEST = 2.0  # beyond this size of alpha networks collapse, in the paper and he
 
 @dataclass(frozen=True)
 class Found:
-    """A number with its 95% interval over seeds, and what a claim predicts of it."""
+    """A number with its 95% interval over seeds, and the sign that a claim predicts for it."""
 
     what: str
     value: float
@@ -61,7 +61,7 @@ class Found:
 
     @property
     def agrees(self) -> str:
-        """Yes or no if the interval is on one side of zero, open otherwise; `sign` 0 is no difference."""
+        """The sign of the number as claimed or not, before p-values are corrected; `sign` 0: equal."""
         if not np.isfinite([self.low, self.high]).all():
             return "yes" if self.sign == 0 == self.value else "unknown"
         if self.low <= 0 <= self.high:
@@ -367,7 +367,7 @@ CLAIMS: dict[str, Callable[[Numbers], Iterator[tuple[str, str, Found]]]] = dict(
 
 
 def judged(out: Path) -> pd.DataFrame:
-    """One row a claim, with p-values that are corrected over all of them."""
+    """One row per claim, with p-values corrected over all of them; without significance a claim is open."""
     rows: list[dict[str, Any]] = []
     for example, claims in CLAIMS.items():
         if not (out / example).is_dir():
@@ -376,7 +376,9 @@ def judged(out: Path) -> pd.DataFrame:
             rows.append({"example": example, "claim": claim, "grade": grade, **vars(found),
                          "agrees": found.agrees})  # fmt: skip
     table = pd.DataFrame(rows)
-    return table.assign(p_adjusted=pk.adjust_p_values(table["p"])).drop(columns=["sign"])
+    adjusted = pk.adjust_p_values(table["p"])
+    agrees = table["agrees"].mask(adjusted > 0.05, "open")
+    return table.assign(p_adjusted=adjusted, agrees=agrees).drop(columns=["sign"])
 
 
 def markdown(example: str, rows: pd.DataFrame) -> str:

@@ -73,7 +73,9 @@ def page_trend(
     """Tests whether a quantity rises or falls over ordered conditions within seeds (Page's test).
 
     The conditions are ranked within each seed, so differences between seeds have no effect. The p-value
-    is exact, even with ties: it is based on all permutations of the conditions within seeds.
+    is exact, even with ties: it is based on all permutations of the conditions within seeds. It assumes that
+    without a trend every order is equally likely. If neighboring conditions share their noise, such as the
+    epochs of a run, false trends are more frequent.
 
     Args:
         values: The dimensions `order` and `dim`, and any others. Seeds that lack a condition are
