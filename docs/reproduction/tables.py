@@ -61,7 +61,7 @@ class Found:
 
     @property
     def agrees(self) -> str:
-        """The sign of the number as claimed or not, before p-values are corrected; `sign` 0: equal."""
+        """Whether the number has the claimed sign, by its interval alone; `sign` 0 claims that it is zero."""
         if not np.isfinite([self.low, self.high]).all():
             return "yes" if self.sign == 0 == self.value else "unknown"
         if self.low <= 0 <= self.high:

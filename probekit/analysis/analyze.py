@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from probekit.analysis.classes import warn_of_guess
+from probekit.analysis.classes import check_class_map, warn_of_guess
 from probekit.analysis.one_pass import NO_CLASSES, Pass, uses_labels
 from probekit.capture.layers import Layer, unit_coordinates
 from probekit.capture.recorder import Layers, Tokens
@@ -23,7 +23,7 @@ from probekit.metrics.metric import Metric, metric_options, resolve
 from probekit.metrics.selectivity.index import IndexMetric
 from probekit.models.identity import describe
 from probekit.models.image_model import Model, ModelOrName, borrow
-from probekit.models.logits import ClassMap, logits_of, match_classes
+from probekit.models.logits import ClassMap
 from probekit.results.labels import attributes, class_names, strings
 from probekit.results.provenance import provenance
 from probekit.runtime.progress import print_speed
@@ -115,7 +115,7 @@ def analyze(
     _check_labels(chosen, batches)
     options = PassOptions(tokens, output, device, progress, precision, compile)
     found, output_of_few = explore(model, batches, layers, options)
-    _check_class_map(class_map, model, output_of_few, batches)
+    check_class_map(model, output_of_few, batches, class_map)
     chosen = _fitted(chosen, model, batches, found, options)
     wanted = distinct(statistic for metric in chosen for statistic in metric.needs)
     passed = Pass(found, wanted, list(batches.attributes)).run(model, batches, options)
@@ -206,17 +206,6 @@ def _check_labels(metrics: Sequence[Metric], batches: Batches) -> None:
     ):
         name = batches.names.get(int(labels[0]), str(int(labels[0])))
         raise DataError(f"{batches.name} has samples of one class only ({name}); give at least two")
-
-
-def _check_class_map(class_map: ClassMap, model: Model, output: object, batches: Batches) -> None:
-    """Raises `OptionError` for a `class_map` that does not fit, before the pass instead of after it."""
-    if class_map is None or not batches.peek().labeled:
-        return
-    known = None if batches.names else batches.known_labels()
-    logits = next((found for n in (2, 1) if (found := logits_of(output, n)) is not None), None)
-    if logits is not None and (batches.names or known):
-        labels = known and known[0]
-        match_classes(model, batches.names, logits.shape[1], labels, class_map)
 
 
 def _uses_labels(metric: Metric) -> bool:

@@ -18,8 +18,7 @@ def compared_classes(
     model: Model, output: object, batches: Batches, class_map: ClassMap, purpose: str
 ) -> ClassMatch:
     """Matches a model's outputs to the data's classes before a pass that compares them."""
-    alone = batches.part.size == 1 and logits_of(output, 1) is not None
-    logits = required_logits(output, 1 if alone else 2, purpose)
+    logits = required_logits(output, _images_explored(output, batches), purpose)
     first = batches.peek()
     if not first.labeled:
         found = "several attributes" if batches.attributes else "no labels"
@@ -38,6 +37,22 @@ def compared_classes(
         )
     warn_of_guess(match)
     return match
+
+
+def check_class_map(model: Model, output: object, batches: Batches, class_map: ClassMap) -> None:
+    """Raises `OptionError` for a `class_map` that does not fit, before the pass instead of after it."""
+    if class_map is None or not batches.peek().labeled:
+        return
+    known = None if batches.names else batches.known_labels()
+    logits = logits_of(output, _images_explored(output, batches))
+    if logits is not None and (batches.names or known):
+        labels = known and known[0]
+        match_classes(model, batches.names, logits.shape[1], labels, class_map)
+
+
+def _images_explored(output: object, batches: Batches) -> int:
+    """For how many images `explore` returned an output: 1 if the model takes one at a time, otherwise 2."""
+    return 1 if batches.part.size == 1 and logits_of(output, 1) is not None else 2
 
 
 def warn_of_guess(match: ClassMatch) -> None:

@@ -63,6 +63,11 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
+def alpha_text(alpha: float) -> str:
+    """An alpha of the page."""
+    return number(alpha, 1 if alpha % 1 else 0)
+
+
 def paired(first: xr.DataArray, second: xr.DataArray, digits: int = 1) -> str:
     """A mean paired difference with its 95% interval."""
     found = pk.compare_means(first, second, paired=True)
@@ -103,7 +108,7 @@ def by_alpha(networks: pd.DataFrame, measures: pd.DataFrame) -> str:
             100 * one[name] for name in ("corrupted_relative", "fgsm_relative", "pgd_relative")
         ]
         lines.append(
-            [number(alpha, 1 if alpha % 1 else 0), str(sweep.size()[alpha]), number(accuracy, 1),
+            [alpha_text(alpha), str(sweep.size()[alpha]), number(accuracy, 1),
              number(one["index"]), number(one["eta_squared"]), *(number(part, 1) for part in parts)]
         )  # fmt: skip
     return rows(
@@ -166,7 +171,7 @@ def ablated(measures: pd.DataFrame) -> str:
     lines = []
     for alpha in ALPHAS:
         at = {key: one.sel(alpha=alpha) for key, one in of.items()}
-        line = [number(alpha, 1 if alpha % 1 else 0)]
+        line = [alpha_text(alpha)]
         line += [
             number(float(at[order, "zero"].mean()), 1) for order in ("top", "bottom", "random")
         ]
@@ -215,28 +220,22 @@ def sides(measures: pd.DataFrame) -> str:
 
 def changed(measures: pd.DataFrame) -> str:
     """Dimensions of what attacks, corruptions and random signs change in early layers."""
-    share = {
-        name: 100 * array(measures, name)
-        for name in (
-            "change_pgd",
-            "change_matched",
-            "change_corrupted",
-            "change_signs",
-            "rise_pgd",
-            "rise_matched",
-        )
-    }
-    flat = {name: array(measures, f"flat_{name}") for name in ("pgd", "matched", "signs")}
     pairs = [
-        (share["change_pgd"], share["change_matched"]), (share["change_pgd"], share["change_corrupted"]),
-        (share["change_signs"], share["change_pgd"]), (share["rise_pgd"], share["rise_matched"]),
-        (flat["pgd"], flat["matched"]), (flat["signs"], flat["pgd"]),
+        ("change_pgd", "change_matched"), ("change_pgd", "change_corrupted"),
+        ("change_signs", "change_pgd"), ("rise_pgd", "rise_matched"),
+        ("flat_pgd", "flat_matched"), ("flat_signs", "flat_pgd"),
     ]  # fmt: skip
+
+    def values(name: str, alpha: float) -> xr.DataArray:
+        return (1 if name.startswith("flat") else 100) * array(measures, name).sel(alpha=alpha)
+
     lines = [
-        [number(alpha, 1 if alpha % 1 else 0),
-         *(paired(one.sel(alpha=alpha), other.sel(alpha=alpha)) for one, other in pairs)]
+        [
+            alpha_text(alpha),
+            *(paired(values(one, alpha), values(other, alpha)) for one, other in pairs),
+        ]
         for alpha in ALPHAS
-    ]  # fmt: skip
+    ]
     return rows("alpha | change, pooled (% of units): PGD less rescaled corruptions [95%] | PGD less "
                 "corruptions of severity 3 | random signs less PGD | rise over clean images, pooled: PGD "
                 "less rescaled corruptions | change, flattened (components): PGD less rescaled corruptions | "
@@ -308,7 +307,7 @@ def mediated(measures: pd.DataFrame) -> str:
     seeds, lines = measures["seed"].nunique(), []
     for outcome, label in OUTCOMES.items():
         for first, last in STEPS:
-            low, high = (number(alpha, 1 if alpha % 1 else 0) for alpha in (first, last))
+            low, high = (alpha_text(alpha) for alpha in (first, last))
             line = [label, f"{low} to {high}", percent(*change(outcome), seeds - 1)]
             for mediator in MEDIATORS:
                 value, error, degrees = slope(measures, mediator, outcome)

@@ -239,8 +239,8 @@ def markdown(found: pd.DataFrame) -> str:
         elif row.claim in ("A1", "A2"):
             ours = f"{row.at}: {ours} points [{row.low:.3g}, {row.high:.3g}], margin {row.margin_low:g}"
         else:
-            unit = ("", " of the units") if row.claim == "B3" else ("index: ", "")
-            ours = f"{unit[0]}{ours}{unit[1]} [{row.low:.3g}, {row.high:.3g}]"
+            what = f"{ours} of the units" if row.claim == "B3" else f"index: {ours}"
+            ours = f"{what} [{row.low:.3g}, {row.high:.3g}]"
         lines.append(
             f"| {row.claim} | {row.sentence} | {THEIRS.get(row.claim, '')} | {ours} | "
             f"{row.p_change_adjusted:.2g} | {row.count} | **{row.verdict}** |"
